@@ -82,17 +82,24 @@ class Access:
         self._token = token.encode()
         self._loopback = loopback
 
-    def check(self, host: str, authorization: str) -> None:
-        """Check the headers ``Host`` and ``Authorization``; empty if there is none.
+    def check_host(self, host: str) -> None:
+        """Check the header ``Host``; empty if there is none.
 
         Raises:
-            ForbiddenHostError, UnauthorizedError: They are wrong.
+            ForbiddenHostError: It names another machine.
         """
         if self._loopback and not is_loopback(_name_of(host)):
             raise ForbiddenHostError(
                 "The header Host names another machine, but this server answers only to this one: "
                 "use the address 127.0.0.1 or the name localhost."
             )
+
+    def check_token(self, authorization: str) -> None:
+        """Check the header ``Authorization``; empty if there is none.
+
+        Raises:
+            UnauthorizedError: It does not have the token.
+        """
         scheme, _, token = authorization.partition(" ")
         given = token.strip().encode("utf-8", "replace")
         if not hmac.compare_digest(given, self._token) or scheme.lower() != "bearer":

@@ -59,7 +59,7 @@ class GroupServer(NotCopyable, Closing):
                 stream = cast("HTTP1Connection", request.connection).stream
                 return users.served_to(cast("_UserStream", stream).user)
 
-            return Listener([socket.listening], served_to, users.all_served, _UserHTTPServer)
+            return Listener([socket.listening], served_to, users.all_served, None, _UserHTTPServer)
 
         self._listener = self._home.wait_blocking(listen)
 

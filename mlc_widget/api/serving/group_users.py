@@ -38,7 +38,7 @@ class _Member:
         self._loading: asyncio.Task[None] | None = None
         core = engine.link
         routes = OpenAIRoutes(core, home, keeps_sessions=False)
-        self.served = ServedEngine(core, routes, None, self._ready)
+        self.served = ServedEngine(core, routes, self._ready)
 
     def idle_s(self, now: float) -> float:
         """Seconds without a request."""

@@ -85,7 +85,6 @@ class ServedEngine:
     Attributes:
         core: The engine.
         routes: Answers requests to OpenAI's API.
-        access: Checks who asks; None where whoever can connect may.
         ready: Waits until the engine can answer; raises an `MLCEngineError` if it cannot.
         accepted: The requests whose headers were accepted and which have no whole answer yet.
         bodies: Their bodies.
@@ -94,7 +93,6 @@ class ServedEngine:
 
     core: EngineCore
     routes: OpenAIRoutes
-    access: Access | None
     ready: Callable[[], Awaitable[None]] | None = None
     accepted: set[EngineRequestHandler] = field(default_factory=set)
     bodies: BodyBudget = field(default_factory=lambda: BodyBudget(MAX_BODIES))
@@ -106,16 +104,19 @@ class EngineRequestHandler(RequestHandler):
     """Answers every path and method. On the home loop.
 
     Headers are checked before the body is read: who has no token cannot make the server keep it.
+    Without one there is only ``/health``, which says that the server is there, and nothing else.
     """
 
     def initialize(
         self,
         served_to: Callable[[HTTPServerRequest], ServedEngine],
+        access: Access | None,
         bodies: BodyBudget,
         is_closing: Callable[[], bool],
     ) -> None:
         """Called by tornado in place of a constructor."""
         self._served_to = served_to
+        self._access = access
         self._served: ServedEngine
         self._is_accepted = False
         self._is_closing = is_closing
@@ -134,9 +135,16 @@ class EngineRequestHandler(RequestHandler):
         """Find the engine, and check the headers; called by tornado before it reads the body."""
         headers = self.request.headers
         try:
+            if self._access is not None:
+                self._access.check_host(headers.get("Host", ""))
+            if self.request.path == "/health" and self.request.method in ("GET", "HEAD"):
+                if self._is_closing():
+                    raise ServerClosingError
+                self._reply(ApiAnswer(200, {"status": "ok"}))
+                return
+            if self._access is not None:
+                self._access.check_token(headers.get("Authorization", ""))
             self._served = self._served_to(self.request)
-            if (access := self._served.access) is not None:
-                access.check(headers.get("Host", ""), headers.get("Authorization", ""))
             if self._is_closing():
                 raise ServerClosingError
             if (announced := headers.get("Content-Length", "")).isdecimal():

@@ -12,6 +12,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.iostream import IOStream
 from tornado.web import Application
 
+from mlc_widget.api.serving.access import Access
 from mlc_widget.api.serving.body_budget import MAX_ALL_BODIES, BodyBudget
 from mlc_widget.api.serving.handler import EngineRequestHandler, ServedEngine
 
@@ -75,6 +76,7 @@ class Listener:
         sockets: Bound already; they are closed with it.
         served_to: The engine that answers a request.
         all_served: All engines that do so.
+        access: Checks who asks; None where whoever can connect may.
         kind: The class of the HTTP server.
     """
 
@@ -83,11 +85,13 @@ class Listener:
         sockets: list[socket.socket],
         served_to: Callable[[HTTPServerRequest], ServedEngine],
         all_served: Callable[[], Iterable[ServedEngine]],
+        access: Access | None,
         kind: type[BoundedHTTPServer] = BoundedHTTPServer,
     ) -> None:
         self._all_served = all_served
         options = {
             "served_to": served_to,
+            "access": access,
             "bodies": BodyBudget(MAX_ALL_BODIES),
             "is_closing": lambda: self._http is None,
         }

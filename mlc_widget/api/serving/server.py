@@ -50,10 +50,10 @@ class EngineServer(NotCopyable, Closing):
         self._token = check_token(token)
         access = Access(self._token, loopback=check_host(host, allow_remote))
         sockets = _bound(host, port)
-        served = ServedEngine(core, OpenAIRoutes(core, home), access)
+        served = ServedEngine(core, OpenAIRoutes(core, home))
 
         async def listen() -> Listener:
-            return Listener(sockets, lambda _: served, lambda: [served])
+            return Listener(sockets, lambda _: served, lambda: [served], access)
 
         self._listener = home.wait_blocking(listen)
         shown = f"[{host}]" if ":" in host else host

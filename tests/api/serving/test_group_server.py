@@ -131,6 +131,12 @@ async def test_nothing_is_run_read_or_written_for_a_member(serve, fields, status
     assert (answered, said["error"]["param"]) == (status, param)
 
 
+async def test_health_makes_no_engine(serve):
+    there = serve()
+    assert await there.ask("GET", "/health") == (200, {"status": "ok"})
+    assert not there.engines
+
+
 async def test_only_openai_s_paths_are_there(serve):
     there = serve()
     for path in ("/v1/reload", "/v1/unload", "/v1/terminate", "/v1/models/load", "/shutdown", "/"):

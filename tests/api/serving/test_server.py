@@ -142,6 +142,9 @@ async def test_an_error_within_a_stream_reaches_the_client(direct_engine, tiny_m
         ({"token": TOKEN + "x"}, 401, "invalid_api_key"),
         ({"token": "é"}, 401, "invalid_api_key"),
         ({"token": None, "path": "/metrics"}, 401, "invalid_api_key"),
+        ({"token": None, "path": "/health", "method": "POST"}, 401, "invalid_api_key"),
+        ({"token": None, "path": "/health/"}, 401, "invalid_api_key"),
+        ({"host": "attacker.example", "path": "/health"}, 403, "forbidden_host"),
         ({"host": "attacker.example"}, 403, "forbidden_host"),
         ({"host": "localhost.attacker.example:80"}, 403, "forbidden_host"),
         ({"host": "127.0.0.1.attacker.example"}, 403, "forbidden_host"),
@@ -199,6 +202,29 @@ async def test_a_body_that_is_too_large_is_refused_before_it_is_kept(server, ann
         status, _, body = await exchange(server, sent)
     assert status == 413
     assert body["error"]["code"] == "request_too_large"
+
+
+@pytest.mark.parametrize("token", [None, "wrong", TOKEN])
+async def test_health_needs_no_token_and_says_only_that_the_server_is_there(
+    server, token, monkeypatch
+):
+    for length in (None, "1000"):  # a body is not waited for
+        sent = request(path="/health", token=token, length=length)
+        status, head, body = await exchange(server, sent)
+        assert (status, body) == (200, {"status": "ok"})
+        assert b"access-control" not in head.lower()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(server))
+    writer.write(request("HEAD", "/health", token=token))
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"\r\n\r\n")
+    [served] = server._listener._all_served()
+    assert not served.accepted
+    monkeypatch.setattr(server._listener, "_http", None)  # as while it is being closed
+    status, _, body = await exchange(server, request(path="/health", token=token))
+    assert (status, body["error"]["code"]) == (503, "server_closing")
+    monkeypatch.undo()
 
 
 async def test_without_the_token_no_body_is_read(server):
