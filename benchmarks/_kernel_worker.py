@@ -118,9 +118,9 @@ class Tvm:
     """The engine's executor, on a compute thread as in the engine, in the engine's chunks."""
 
     def __init__(self, model: str, threads: int, total: int, chunk: int = 128) -> None:
-        from mlc_widget.engine.runtimes.tvm.executor import Span
         from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
         from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+        from mlc_widget.engine.runtimes.tvm.step_inputs import Span
         from mlc_widget.engine.runtimes.tvm.threads import ComputeThread
 
         options = {"threads": threads, "max_total_sequence_length": total}

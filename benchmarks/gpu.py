@@ -64,9 +64,10 @@ from mlc_widget.engine.runtimes.base import ModelSource, Sampling  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.cuda import cudart  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.cuda.lookahead import SURE  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.draws import Draw  # noqa: E402
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Span  # noqa: E402
+from mlc_widget.engine.runtimes.tvm.executor import Executor  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions  # noqa: E402
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler  # noqa: E402
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span  # noqa: E402
 from mlc_widget.engine.store.tensor_cache import TensorCache  # noqa: E402
 
 PARTS = ("golden", "speed", "families", "load", "transformers")

@@ -24,9 +24,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mlc_widget.engine.runtimes.base import ModelSource
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
+from mlc_widget.engine.runtimes.tvm.executor import Executor
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 from mlc_widget.engine.store.tensor_cache import TensorCache
 from mlc_widget.engine.text.tokenizer import Tokenizer
 from mlc_widget.models import builtin_models

@@ -130,12 +130,13 @@ class Steps:
         executor = scheduler_of(engine).executor
         # The step that warms the model up before its first one is not among those counted.
         until_blocking(lambda: executor.steps or executor._trimmed)
-        forwards = {name: getattr(executor, name) for name in ("_forward", "_forward_one")}
+        program = executor._program
+        forwards = {name: getattr(program, name) for name in ("_forward", "_forward_one")}
         self.rows: list[int] = []
         self._scheduler = scheduler_of(engine)
         self._moved = threading.Condition()
         self._pause_at = sys.maxsize
-        self._restore = lambda: vars(executor).update(forwards)
+        self._restore = lambda: vars(program).update(forwards)
 
         def counted(forward: Callable[..., Any]) -> Callable[..., Any]:
             def call(*args: Any) -> Any:
@@ -146,7 +147,7 @@ class Steps:
 
             return call
 
-        vars(executor).update({name: counted(f) for name, f in forwards.items()})
+        vars(program).update({name: counted(f) for name, f in forwards.items()})
 
     def __len__(self) -> int:
         return len(self.rows)

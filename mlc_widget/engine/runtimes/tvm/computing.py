@@ -16,7 +16,7 @@ def run_on_compute_thread(scheduler: Any, executor: Any, threads: int) -> Future
 
     Args:
         scheduler: A `Scheduler`, or an embedding model's `Embedder`; its ``run()`` is called.
-        executor: The executor, whose ``prepare()`` is called first.
+        executor: The executor, whose ``prepare()`` is called first, and ``end()`` last.
         threads: The number of CPU threads.
 
     Returns:
@@ -33,7 +33,10 @@ def run_on_compute_thread(scheduler: Any, executor: Any, threads: int) -> Future
             ready.set()
             return
         ready.set()
-        scheduler.run()
+        try:
+            scheduler.run()
+        finally:
+            executor.end()
 
     ended = ComputeThread.take(threads).run(body)
     del body

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from mlc_widget.api.errors import EngineDeadError
 from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.step_clock import StepClock
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
+from mlc_widget.engine.runtimes.tvm.executor import Executor
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 from mlc_widget.engine.store.fields import Fields
 from mlc_widget.engine.store.packed_weights import CopyTask
 
@@ -189,6 +190,9 @@ class Embedder:
     def prepare(self) -> None:
         """Get ready, on the thread that will run it."""
         self._model.prepare()
+
+    def end(self) -> None:
+        """Do nothing: no other thread runs it."""
 
     def submit(
         self,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy.typing as npt
 
 from mlc_widget.engine.runtimes.base import DeviceUsage
 from mlc_widget.engine.runtimes.tvm.candidates import Best, Block, Candidates, Scored
-from mlc_widget.engine.runtimes.tvm.draws import Draw
+from mlc_widget.engine.runtimes.tvm.divided_steps import SecondThread, divide
 from mlc_widget.engine.runtimes.tvm.huge_pages import HugePages
 from mlc_widget.engine.runtimes.tvm.layouts import USUAL_ROWS, pad
 from mlc_widget.engine.runtimes.tvm.machine import virtual_machine
@@ -25,49 +24,12 @@ from mlc_widget.engine.runtimes.tvm.memory import (
 )
 from mlc_widget.engine.runtimes.tvm.model_shape import ModelShape
 from mlc_widget.engine.runtimes.tvm.shortlists import shortlists
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span, StepInputs
 from mlc_widget.engine.store.packed_weights import CopyTask
 from mlc_widget.engine.store.rope import tables
 from mlc_widget.engine.system.memory import trim
 
-MIN_TILE_ROWS = 4
-"""Attention is not cut into smaller tiles than this to occupy more threads."""
-
 Logits = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Tokens of one sequence to run in a step.
-
-    Attributes:
-        tokens: The tokens, at successive positions.
-        start: The position of the first token.
-        pages: The sequence's pages, enough for the last token; they are filled up to `start`.
-        logits: The indices in `tokens` for which logits are needed.
-        temperature: None if the logits themselves are needed. Otherwise, an executor may return
-            what suffices to choose a token at this temperature: `Best` for 0, else `Candidates` or
-            `Block`.
-        draws: Returns how to draw from each row of logits, (vocab,), or None where the logits
-            themselves are needed after all; to be called, once, after the step has begun. Without
-            it, there are filters, but no changes of logits.
-        uniforms: Returns the two random numbers of the draw at a position: which token of its
-            block, and which block (see `Draw.at`); only if the draws have neither filters nor
-            changes of logits, so that those of later steps are known.
-    """
-
-    tokens: Sequence[int]
-    start: int
-    pages: Sequence[int]
-    logits: Sequence[int] = ()
-    temperature: float | None = None
-    draws: Callable[[int], Sequence[Draw | None]] | None = None
-    uniforms: Callable[[int], tuple[float, float]] | None = None
-
-    def rows(self, vocab: int) -> Sequence[Draw | None]:
-        """How to draw from each row of logits."""
-        if self.temperature is not None and self.logits and self.draws is not None:
-            return self.draws(vocab)
-        return [None if self.temperature is None else Draw(self.temperature)] * len(self.logits)
 
 
 Row = Logits | Best | Candidates | Block | Scored
@@ -99,6 +61,7 @@ class Executor:
         attention_rows: int,
         attention_part: int = 0,
         threads: int = 1,
+        tile_rows: int = 0,
         kv_dtype: str = "float32",
         device: str = "cpu",
     ) -> None:
@@ -118,27 +81,33 @@ class Executor:
             attention_part: The number of keys of a part into which tiles may be cut; 0 if they may
                 not.
             threads: The number of CPU threads on which steps run.
+            tile_rows: The number of rows of the kernels' tiles, if steps of more may be divided
+                among that thread and another; otherwise 0.
             kv_dtype: The dtype of keys and values in the cache.
             device: The device that computes, such as ``cpu`` or ``cuda:1``.
         """
         self.device = device
         self._executable = executable
-        self._forward: Any = None
-        self._forward_one: Any = None
+        self._program: _Program | None = None
+        self._second: tuple[SecondThread, _Program] | None = None
         self._huge_pages: HugePages | None = None
         self._warm = False
         self._trimmed = False
         self.save_weights: Callable[[Callable[[], bool]], CopyTask | None] = nothing_to_save
         self.shape, self.page_size, self.pages, self.vocab = shape, page_size, pages, vocab
         self.context = context
-        self.max_rows, self._attention_rows, self._threads = max_rows, attention_rows, threads
+        self.max_rows, self._tile_rows = max_rows, tile_rows
         self.usual_rows, self._attention_part = usual_rows, attention_part
-        max_pages = -(-context // page_size)
-        self._ids, self._position, self._slot, self._logit_rows = (
-            aligned_zeros((max_rows,), np.int32) for _ in range(4)
+        self._make_inputs = partial(
+            StepInputs,
+            max_rows,
+            -(-context // page_size),
+            page_size,
+            attention_rows=attention_rows,
+            kv_heads=shape.kv_heads,
+            threads=threads,
         )
-        self._tile = aligned_zeros((max_rows, 3), np.int32)
-        self._page_table = aligned_zeros((max_rows * max_pages,), np.int32)
+        self._inputs = self._make_inputs()
         # The system allocates only rows that are used (numpy would ask for huge pages).
         self._logits = large_zeros((max_rows, pad(shape.vocab_size)), np.float32)
         self.steps = 0
@@ -170,8 +139,16 @@ class Executor:
 
     def prepare(self) -> None:
         """Make the virtual machine; called on the thread that will run steps."""
-        machine = virtual_machine(self._executable)
-        self._forward, self._forward_one = machine["forward"], machine["forward_one"]
+        self._program = _Program(self._executable, self._inputs)
+        if self._tile_rows:
+            other = _Program(self._executable, self._make_inputs())
+            self._second = SecondThread(), other
+
+    def end(self) -> None:
+        """End what `prepare` started, after the last step."""
+        if self._second is not None:
+            self._second[0].end()
+            self._second = None
 
     def run(self, spans: Sequence[Span]) -> Rows:
         """Run the tokens of all spans in one step.
@@ -192,59 +169,28 @@ class Executor:
 
     def _compute(self, spans: Sequence[Span]) -> int:
         """Run the tokens of all spans; return the number of rows of logits."""
-        inputs, count = self._fill(spans)
-        m = max(1, count)
-        one = len(inputs[0]) == len(inputs[3]) == m == 1
-        (self._forward_one if one else self._forward)(
-            *map(as_tensor, inputs), *self._static, as_tensor(self._logits[:m]), self._weights
+        assert self._program is not None
+        if self._second is None:
+            return self._part(self._program, spans, 0)
+        first = divide([len(span.tokens) for span in spans], self._tile_rows)
+        thread, other = self._second
+        if first == len(spans) or not thread.savings.worthwhile():
+            return self._part(self._program, spans, 0)
+        counts = [sum(len(span.logits) for span in part) for part in (spans[:first], spans[first:])]
+        thread.run_both(
+            partial(self._part, self._program, spans[:first], 0),
+            partial(self._part, other, spans[first:], counts[0]),
         )
+        return sum(counts)
+
+    def _part(self, program: _Program, spans: Sequence[Span], row: int) -> int:
+        """Run some spans, with logits from a row on; return the number of rows of logits."""
+        inputs, count = program.inputs.fill(spans)
+        # One row is always computed. If none is asked for, there are more tokens in the step than
+        # rows of logits, so the last row is free.
+        logits = self._logits[row : row + count] if count else self._logits[-1:]
+        program.run(inputs, self._static, logits, self._weights)
         return count
-
-    def _fill(self, spans: Sequence[Span]) -> tuple[list[Array], int]:
-        """The first inputs of a step, up to `logit_rows`, and the number of requested logits."""
-        n = tiles = 0
-        wanted: list[int] = []
-        width = max(len(span.pages) for span in spans)
-        table = self._page_table[: len(spans) * width].reshape(len(spans), width)
-        table.fill(0)
-        for s, span in enumerate(spans):
-            count = len(span.tokens)
-            end = n + count
-            table[s, : len(span.pages)] = span.pages
-            if count == 1:  # numbers take less time here than arrays of one
-                page, at = divmod(span.start, self.page_size)
-                self._ids[n], self._position[n] = span.tokens[0], span.start
-                self._slot[n] = span.pages[page] * self.page_size + at
-                self._tile[tiles] = n, 1, s
-                tiles += 1
-            else:
-                tiles = self._fill_many(span, s, n, tiles, table[s])
-            wanted.extend(n + i for i in span.logits)
-            n = end
-        # The logits of one row are always computed, as an empty tensor would be a special case.
-        m = max(1, len(wanted))
-        self._logit_rows[0] = 0
-        self._logit_rows[: len(wanted)] = wanted
-        inputs = [
-            self._ids[:n], self._position[:n], self._slot[:n], table, self._tile[:tiles],
-            self._logit_rows[:m],
-        ]  # fmt: skip
-        return inputs, len(wanted)
-
-    def _fill_many(self, span: Span, s: int, n: int, tiles: int, pages: Array) -> int:
-        """Fill in a span's tokens from row n on, and its tiles; return the number of all tiles."""
-        count = len(span.tokens)
-        positions = np.arange(span.start, span.start + count, dtype=np.int32)
-        self._ids[n : n + count] = span.tokens
-        self._position[n : n + count] = positions
-        self._slot[n : n + count] = (
-            pages[positions // self.page_size] * self.page_size + positions % self.page_size
-        )
-        parts = attention_tiles(count, self._attention_rows, self.shape.kv_heads, self._threads)
-        for i in range(parts):
-            first, after = i * count // parts, (i + 1) * count // parts
-            self._tile[tiles + i] = n + first, after - first, s
-        return tiles + parts
 
     def settle(self) -> bool:
         """While there is no step to run, spend some milliseconds on making later steps faster.
@@ -268,6 +214,24 @@ class Executor:
         self._v[target] = self._v[source]
 
 
+class _Program:
+    """A virtual machine that runs the compiled code, with inputs of its own."""
+
+    def __init__(self, executable: Any, inputs: StepInputs) -> None:
+        machine = virtual_machine(executable)
+        self._forward, self._forward_one = machine["forward"], machine["forward_one"]
+        self.inputs = inputs
+
+    def run(
+        self, inputs: list[Array], static: tuple[Any, ...], logits: Array, weights: Any
+    ) -> None:
+        """Run a step, or a part of one."""
+        one = len(inputs[0]) == len(inputs[3]) == len(logits) == 1
+        (self._forward_one if one else self._forward)(
+            *map(as_tensor, inputs), *static, as_tensor(logits), weights
+        )
+
+
 def _shortlisted_at(span: Span) -> float | None:
     """The temperature of a span's draws, if its most probable tokens may suffice for them."""
     if span.draws is not None or (span.uniforms is not None and span.temperature):
@@ -278,18 +242,6 @@ def _shortlisted_at(span: Span) -> float | None:
 def nothing_to_save(busy: Callable[[], bool]) -> CopyTask | None:
     """`Executor.save_weights` where there is nothing to keep."""
     return None
-
-
-def attention_tiles(rows: int, most: int, kv_heads: int, threads: int) -> int:
-    """The number of tiles of at most `most` rows into which to cut rows of a sequence.
-
-    Each thread computes some pairs of a tile and a key head. So the number of tiles is chosen such
-    that all threads get equally many, provided that a tile has at least `MIN_TILE_ROWS` rows.
-    """
-    fewest = -(-rows // most)
-    unit = threads // math.gcd(threads, kv_heads)
-    even = -(-fewest // unit) * unit
-    return even if even * MIN_TILE_ROWS <= rows else fewest
 
 
 def kv_bytes_per_page(shape: ModelShape, page_size: int, kv_dtype: str) -> int:

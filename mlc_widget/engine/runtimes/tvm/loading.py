@@ -27,7 +27,7 @@ from mlc_widget.engine.runtimes.tvm.progress import Cancelled, Progress
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of
 from mlc_widget.engine.runtimes.tvm.scheduler import Delivery, Scheduler
 from mlc_widget.engine.runtimes.tvm.sizing import chunk, sizes, weight_count
-from mlc_widget.engine.runtimes.tvm.threads import default_threads
+from mlc_widget.engine.runtimes.tvm.threads import default_threads, has_second_core
 from mlc_widget.engine.runtimes.tvm.weights import (
     check_layers,
     check_weights,
@@ -168,10 +168,14 @@ def make_executor(
     # A GPU takes memory for the logits of a whole step when a request first asks for those of its
     # prompt, which must not be what fills it.
     logits = options.max_num_sequence if device == "cpu" else plan.max_rows
+    count = weight_count(plan.parameters, quantization)
+    threads = options.threads or default_threads(count)
+    divided = device == "cpu" and options.threads is None and has_second_core(count)
+    activations = 6 if divided else 4  # of a step, at a time, and of half a step
     needs = MemoryNeeds(
         weight_bytes(plan.parameters),
         pages * kv_bytes_per_page(shape, PAGE, numerics.kv_dtype),
-        4 * (4 * plan.max_rows * plan.widest + logits * shape.vocab_size),
+        4 * (activations * plan.max_rows * plan.widest + logits * shape.vocab_size),
         planner.device,
         progress.replaces,
         machine_free if planner.device == "cpu" else partial(_gpu_free, planner.device),
@@ -190,7 +194,6 @@ def make_executor(
         stay=planner.executor is Executor,
     )
     weights.close()
-    threads = options.threads or default_threads(weight_count(plan.parameters, quantization))
     executor = planner.executor(
         executable,
         shape,
@@ -204,6 +207,7 @@ def make_executor(
         attention_rows=plan.attention_rows,
         attention_part=plan.attention_part,
         threads=threads,
+        tile_rows=plan.tile_rows if divided else 0,
         kv_dtype=numerics.kv_dtype,
         device=planner.device,
     )

@@ -28,7 +28,8 @@ class TVMOptions:
         device: ``cpu``; ``cuda`` for the first NVIDIA GPU, ``cuda:1`` for the second and so on; or
             ``auto``, which is cuda if it can be used and otherwise cpu.
         threads: The number of CPU threads. None leaves one core free, and uses one thread for
-            small models.
+            small models. On a machine of two cores, it computes steps of many sequences on both,
+            while nothing else uses the other one.
         max_num_sequence: The number of generations that share steps; others wait.
         max_total_sequence_length: The number of tokens that the KV cache holds for all sequences
             together. None is four context windows, at most 8192.

@@ -34,6 +34,8 @@ class Plan:
         parameters: The name and layout of each parameter, in the order of the compiled function.
         attention_rows: The number of rows of a full attention tile.
         attention_part: The number of keys of a part into which tiles may be cut; 0 for none.
+        tile_rows: The number of rows that a CPU's linear layers compute in one pass over the
+            weights; 0 for a GPU.
         max_rows: The maximum number of rows of a step.
         usual_rows: That maximum unless a user chooses another.
         widest: The number of features of the widest activation.
@@ -44,6 +46,7 @@ class Plan:
     parameters: tuple[tuple[str, Layout], ...]
     attention_rows: int
     attention_part: int
+    tile_rows: int
     max_rows: int
     usual_rows: int
     widest: int
@@ -56,6 +59,7 @@ class Plan:
             "parameters": [[name, layout.record()] for name, layout in self.parameters],
             "attention_rows": self.attention_rows,
             "attention_part": self.attention_part,
+            "tile_rows": self.tile_rows,
             "max_rows": self.max_rows,
             "usual_rows": self.usual_rows,
             "widest": self.widest,

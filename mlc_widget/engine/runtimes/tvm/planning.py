@@ -129,6 +129,7 @@ class ModelPlanner:
             architecture.shape,
             program.parameters,
             *_attention_tiles(program, quantization),
+            target.isa.tile_rows if isinstance(target, CpuTarget) else 0,
             program.max_rows,
             program.usual_rows,
             program.widest,

@@ -19,11 +19,12 @@ from mlc_widget.engine.runtimes.base import (
     TokenLogprob,
 )
 from mlc_widget.engine.runtimes.tvm.draws import Draw
-from mlc_widget.engine.runtimes.tvm.executor import Logits, Row, Span
+from mlc_widget.engine.runtimes.tvm.executor import Logits, Row
 from mlc_widget.engine.runtimes.tvm.grammar import Grammar
 from mlc_widget.engine.runtimes.tvm.pages import Name
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler, logprob_of
 from mlc_widget.engine.runtimes.tvm.speculation import Drafter
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 from mlc_widget.engine.text.detokenizer import Detokenizer
 from mlc_widget.engine.text.tokenizer import Tokenizer
 

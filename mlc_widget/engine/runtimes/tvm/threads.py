@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
+from typing import Final
 
 from mlc_widget.engine.system.cpus import usable_cpus
 
@@ -20,20 +21,32 @@ _all: list[ComputeThread] = []
 _largest = 0
 
 
+_SMALL: Final = 50_000_000
+"""Models with fewer parameters finish a step before a second core has woken up."""
+
+
 def default_threads(parameters: int) -> int:
     """The best number of workers on this machine for a model with this many parameters.
 
-    It counts the cores that this process may use, also in a container with a limit. One of two or
-    more is left to the notebook. Small models get one worker, as they finish a step before a second
-    core has woken up.
+    One of two or more cores is left to the notebook.
     """
-    if parameters < 50_000_000:
-        return 1
+    return 1 if parameters < _SMALL else max(1, min(_cores(), 16) - 1)
+
+
+def has_second_core(parameters: int) -> bool:
+    """Whether there is exactly one core besides that of such a model's only worker.
+
+    Then `divided_steps` may use it for a while; the workers of more cores are enough.
+    """
+    return parameters >= _SMALL and _cores() == 2
+
+
+def _cores() -> int:
+    """The number of cores that this process may use, also in a container with a limit."""
     import psutil
 
     usable = usable_cpus()
-    physical = psutil.cpu_count(logical=False) or usable
-    return max(1, min(usable, physical, 16) - 1)
+    return min(usable, psutil.cpu_count(logical=False) or usable)
 
 
 class ComputeThread:

@@ -22,10 +22,11 @@ if cuda.is_there():  # TVM finds CUDA only where this comes before it is importe
 pytest.importorskip("tvm", reason="needs mlc-widget[tvm]")
 
 from mlc_widget.engine.runtimes.base import GenerationEvent, ModelSource, Sampling
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
+from mlc_widget.engine.runtimes.tvm.executor import Executor
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import CPUS, TVMOptions
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 from mlc_widget.engine.runtimes.tvm.target import host_target
 from mlc_widget.engine.store.tensor_cache import TensorCache
 from mlc_widget.engine.text.tokenizer import Tokenizer

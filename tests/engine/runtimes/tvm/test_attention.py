@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlc_widget.engine.runtimes.tvm.executor import MIN_TILE_ROWS, attention_tiles
 from mlc_widget.engine.runtimes.tvm.layouts import PAGE, pad
 from mlc_widget.engine.runtimes.tvm.memory import Array, aligned_zeros, as_tensor
+from mlc_widget.engine.runtimes.tvm.step_inputs import MIN_TILE_ROWS, attention_tiles
 from mlc_widget.engine.runtimes.tvm.target import CpuTarget, host_target, isa_of
 
 X86 = platform.machine() in {"x86_64", "AMD64"}

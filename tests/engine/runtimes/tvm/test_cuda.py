@@ -28,12 +28,12 @@ from mlc_widget.engine.runtimes.tvm.cuda import target as cuda
 from mlc_widget.engine.runtimes.tvm.cuda.compiler import _cached, compile_with_nvrtc, install
 from mlc_widget.engine.runtimes.tvm.cuda.decode import MOST_ROWS, is_decode
 from mlc_widget.engine.runtimes.tvm.cuda.upload import upload
-from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.plan import Plan
 from mlc_widget.engine.runtimes.tvm.planning import ModelPlanner
 from mlc_widget.engine.runtimes.tvm.quantization import quantization_of, zero_code
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 from mlc_widget.engine.store import packed_weights
 from mlc_widget.engine.store.user_cache import UserCache
 
@@ -325,7 +325,7 @@ import json, sys, threading
 from functools import partial
 from pathlib import Path
 from mlc_widget.engine.runtimes.base import ModelSource
-from mlc_widget.engine.runtimes.tvm.executor import Span
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 from mlc_widget.engine.runtimes.tvm.loading import Progress, make_executor
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.plan import Plan

@@ -30,8 +30,8 @@ from mlc_widget.engine.runtimes.tvm.cuda.records import (
     blocks_of,
 )
 from mlc_widget.engine.runtimes.tvm.draws import BLOCK, Changes, Draw
-from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 
 from .conftest import executor_for, needs_gpu
 from .test_cuda_shortlist import record_of

@@ -25,8 +25,8 @@ from mlc_widget.engine.runtimes.tvm.cuda.records import (
 )
 from mlc_widget.engine.runtimes.tvm.cuda.shortlist import make_best_tokens, make_choose_tokens
 from mlc_widget.engine.runtimes.tvm.draws import BLOCK
-from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.sampler import Sampler
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 
 from .conftest import executor_for, needs_gpu
 from .test_architectures import data, folder_of  # noqa: F401

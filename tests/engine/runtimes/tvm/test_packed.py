@@ -12,10 +12,10 @@ import pytest
 
 from mlc_widget.engine.runtimes.base import Sampling
 from mlc_widget.engine.runtimes.tvm import loading, packed, weights
-from mlc_widget.engine.runtimes.tvm.executor import Span
 from mlc_widget.engine.runtimes.tvm.loading import make_executor
 from mlc_widget.engine.runtimes.tvm.options import TVMOptions
 from mlc_widget.engine.runtimes.tvm.progress import Cancelled, Progress
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 from mlc_widget.engine.store import packed_weights
 
 from ....waiting import until

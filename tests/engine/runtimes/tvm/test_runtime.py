@@ -22,8 +22,9 @@ from mlc_widget.api.errors import (
     ModelNotLoadedError,
     UnsupportedModelError,
 )
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Span
+from mlc_widget.engine.runtimes.tvm.executor import Executor
 from mlc_widget.engine.runtimes.tvm.runtime import TVMRuntime
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 
 from .conftest import (
     DEADLINE,

@@ -17,7 +17,7 @@ import numpy as np
 from mlc_widget.engine.runtimes.tvm.cuda import tensors
 from mlc_widget.engine.runtimes.tvm.cuda.cudart import TO_DEVICE, Graph, Pinned, copy
 from mlc_widget.engine.runtimes.tvm.cuda.parts import NO_TILE, cut_tiles, sizes
-from mlc_widget.engine.runtimes.tvm.executor import Span
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 
 MOST_ROWS = 32
 """The maximum number of rows; larger steps are started kernel by kernel."""

@@ -16,10 +16,11 @@ from mlc_widget.engine.runtimes.tvm.cuda.parts import cut_tiles, rows_of
 from mlc_widget.engine.runtimes.tvm.cuda.records import BEST_TOKENS, DRAW_TOKENS, NEXT_STEP
 from mlc_widget.engine.runtimes.tvm.cuda.step_logits import StepLogits
 from mlc_widget.engine.runtimes.tvm.cuda.upload import upload
-from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Rows, Span
+from mlc_widget.engine.runtimes.tvm.executor import Executor, Logits, Rows
 from mlc_widget.engine.runtimes.tvm.layouts import pad
 from mlc_widget.engine.runtimes.tvm.machine import function, virtual_machine
 from mlc_widget.engine.runtimes.tvm.memory import Array, as_tensor
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 
 
 class CudaExecutor(Executor):
@@ -28,7 +29,7 @@ class CudaExecutor(Executor):
     def _allocate(self, weights: list[Array], cos: Array, sin: Array, kv_dtype: str) -> None:
         import tvm_ffi
 
-        self._threads = 1  # tiles need not be distributed evenly over threads
+        self._inputs.threads = 1  # tiles need not be distributed evenly over threads
         self._rows_of_few = rows_of(self.shape.query_heads // self.shape.kv_heads)
         self._index = device.index_of(self.device)
         self._device = tvm_ffi.device("cuda", self._index)
@@ -53,13 +54,7 @@ class CudaExecutor(Executor):
             self._device, self._decode_step,
         )  # fmt: skip
         self._all_logits_there: Any = None
-        self._inputs_there = [
-            self._empty((a.size,), "int32")
-            for a in (
-                self._ids, self._position, self._slot, self._page_table, self._tile,
-                self._logit_rows,
-            )
-        ]  # fmt: skip
+        self._inputs_there = [self._empty((size,), "int32") for size in self._inputs.sizes]
 
     def usage(self) -> DeviceUsage:
         """The GPU and its memory, of which the model takes its weights and its KV cache."""
@@ -134,7 +129,7 @@ class CudaExecutor(Executor):
         if is_decode(spans):
             self._decode_step(len(spans)).start(spans)
             return len(spans)
-        inputs, count = self._fill(spans)
+        inputs, count = self._inputs.fill(spans)
         if self._attention_part:
             _, position, _, _, tile, _ = inputs
             inputs[4] = cut_tiles(

@@ -32,7 +32,8 @@ from mlc_widget.engine.runtimes.tvm.cuda.records import (
     block_of,
     blocks_of,
 )
-from mlc_widget.engine.runtimes.tvm.executor import Logits, Row, Span
+from mlc_widget.engine.runtimes.tvm.executor import Logits, Row
+from mlc_widget.engine.runtimes.tvm.step_inputs import Span
 
 SURE: Final = 16
 """The number of steps that have to go on with the same sequences before one is started ahead.

@@ -127,6 +127,11 @@ class Isa:
         return 2 if self.registers >= 32 else 1
 
     @property
+    def tile_rows(self) -> int:
+        """The number of rows that a linear layer computes in one pass over its weights."""
+        return max(self.matmul_rows, self.int8_rows if self.dot else 0)
+
+    @property
     def sums(self) -> int:
         """The number of vectors of 16 floats into which a kernel should sum concurrently."""
         return self.registers * 3 // 4
