@@ -34,8 +34,8 @@ class Plan:
         parameters: The name and layout of each parameter, in the order of the compiled function.
         attention_rows: The number of rows of a full attention tile.
         attention_part: The number of keys of a part into which tiles may be cut; 0 for none.
-        tile_rows: The number of rows that a CPU's linear layers compute in one pass over the
-            weights; 0 for a GPU.
+        tile_rows: The number of rows that most of a CPU's linear layers compute in one pass over
+            their weights; 0 for a GPU.
         max_rows: The maximum number of rows of a step.
         usual_rows: That maximum unless a user chooses another.
         widest: The number of features of the widest activation.

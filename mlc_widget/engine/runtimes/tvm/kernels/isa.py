@@ -128,8 +128,8 @@ class Isa:
 
     @property
     def tile_rows(self) -> int:
-        """The number of rows that a linear layer computes in one pass over its weights."""
-        return max(self.matmul_rows, self.int8_rows if self.dot else 0)
+        """The number of rows that most linear layers compute in one pass over their weights."""
+        return self.int8_rows if self.dot else self.matmul_rows
 
     @property
     def sums(self) -> int:
