@@ -7,115 +7,43 @@ import contextlib
 import contextvars
 import os
 import threading
-import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from queue import SimpleQueue
+from typing import Any, Final, TypeAlias, TypeVar
 
 _T = TypeVar("_T")
 
-_AT_ONCE: Final = 4
-"""Short calls that run at a time; more would only take turns."""
-_SHORT_S: Final = 0.05
-"""A call that takes longer than this no longer keeps others from running."""
 _IDLE: Final = 4
 """Threads that wait for further calls: to start one takes longer than most calls."""
 
+_Calls: TypeAlias = SimpleQueue[tuple[str, Callable[[], None]]]
 
-@dataclass(eq=False, slots=True)
-class _Call:
-    """A call that waits for a thread.
-
-    Attributes:
-        run: Makes the call; never raises.
-        name: What its thread is called meanwhile.
-        fail: Ends it with an error, as it gets no thread.
-    """
-
-    run: Callable[[], None]
-    name: str
-    fail: Callable[[Exception], None]
+_idle: list[_Calls] = []
+"""Of each thread that waits. Appending and popping are atomic."""
 
 
-class _DaemonThreads:
-    """Threads that run one call after another. Any number of calls may never return."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._calls: deque[_Call] = deque()
-        self._began: dict[threading.Thread, float] = {}  # the call that each is running
-        self._idle = self._starting = 0
-
-    def run(self, call: _Call) -> None:
-        """Have a thread run a call: at once, or within `_SHORT_S` if `_AT_ONCE` are running.
-
-        Raises:
-            RuntimeError: no thread can be started.
-        """
-        with self._changed:
-            self._calls.append(call)
-            if self._idle >= len(self._calls):
-                self._changed.notify()
-                return
-            since = time.monotonic() - _SHORT_S
-            short = sum(began > since for began in self._began.values()) + self._starting
-        if short < _AT_ONCE:
-            self._start_for(call)
-        else:
-            asyncio.get_running_loop().call_later(_SHORT_S, self._start_late_for, call)
-
-    def _start_late_for(self, call: _Call) -> None:
-        try:
-            self._start_for(call)
-        except RuntimeError as error:
-            call.fail(error)
-
-    def _start_for(self, call: _Call) -> None:
-        """Start a thread, unless the call has one by now."""
-        with self._changed:
-            if call not in self._calls:
-                return
-            self._starting += 1
-        try:
-            threading.Thread(target=self._work, name=call.name, daemon=True).start()
-        except BaseException:
-            with self._changed:
-                self._starting -= 1
-                with contextlib.suppress(ValueError):  # another thread has taken it
-                    self._calls.remove(call)
-            raise
-
-    def _work(self) -> None:
-        thread = threading.current_thread()
-        with self._changed:
-            self._starting -= 1
-        while True:
-            with self._changed:
-                self._began.pop(thread, None)
-                while not self._calls:
-                    if self._idle >= _IDLE:
-                        return
-                    self._idle += 1
-                    self._changed.wait()
-                    self._idle -= 1
-                call = self._calls.popleft()
-                self._began[thread] = time.monotonic()
-            thread.name = call.name
-            contextvars.Context().run(call.run)
-            del call  # it may hold a request's text while the thread is idle
+def _run(name: str, call: Callable[[], None]) -> None:
+    """Make a call, which never raises, on a thread that waits, or on a new one of that name."""
+    try:
+        calls = _idle.pop()
+    except IndexError:
+        calls = SimpleQueue()
+        threading.Thread(target=_work, args=(calls,), name=name, daemon=True).start()
+    calls.put((name, call))
 
 
-_threads = _DaemonThreads()
-
-
-def _after_fork() -> None:
-    global _threads
-    _threads = _DaemonThreads()  # the threads stayed in the other process
+def _work(calls: _Calls) -> None:
+    while True:
+        threading.current_thread().name, call = calls.get()
+        contextvars.Context().run(call)
+        del call  # it may hold a request's text
+        if len(_idle) >= _IDLE:
+            return
+        _idle.append(calls)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=_idle.clear)  # the threads stayed in the other process
 
 
 def call_in_daemon(function: Callable[[], _T], name: str) -> asyncio.Future[_T]:
@@ -148,5 +76,5 @@ def call_in_daemon(function: Callable[[], _T], name: str) -> asyncio.Future[_T]:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, set_outcome, outcome)
 
-    _threads.run(_Call(run, name, lambda error: settle(future.set_exception, error)))
+    _run(name, run)
     return future

@@ -19,38 +19,37 @@ from ...waiting import DEADLINE_S, until
 
 
 @pytest.fixture(autouse=True)
-def threads(monkeypatch: pytest.MonkeyPatch) -> daemon._DaemonThreads:
-    """Threads of this test's own."""
-    threads = daemon._DaemonThreads()
-    monkeypatch.setattr(daemon, "_threads", threads)
-    return threads
+def idle(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The threads that wait, of this test's own."""
+    idle: list[Any] = []
+    monkeypatch.setattr(daemon, "_idle", idle)
+    return idle
 
 
 async def test_a_thread_runs_one_call_after_another() -> None:
     used = {await call_in_daemon(threading.current_thread, "a call") for _ in range(50)}
-    assert len(used) <= daemon._AT_ONCE
+    assert len(used) <= daemon._IDLE
     assert all(thread.daemon and thread.name == "a call" for thread in used)
 
 
-async def test_many_calls_at_once_take_few_threads(threads: daemon._DaemonThreads) -> None:
+async def test_after_many_calls_at_once_few_threads_are_left(idle: list[Any]) -> None:
     calls = [call_in_daemon(threading.current_thread, str(i)) for i in range(200)]
     used = set(await asyncio.gather(*calls))
-    assert len(used) < 100
-    await until(lambda: threads._idle and not threads._began and not threads._starting)
-    assert threads._idle <= daemon._IDLE
+    await until(lambda: sum(thread.is_alive() for thread in used) == len(idle))
+    assert 0 < len(idle) <= 2 * daemon._IDLE  # those that end at one moment do not count each other
 
 
-async def test_calls_that_do_not_return_hold_nobody(threads: daemon._DaemonThreads) -> None:
+async def test_calls_that_do_not_return_hold_nobody(idle: list[Any]) -> None:
     released = threading.Event()
     try:
-        stuck = [call_in_daemon(released.wait, "stuck") for _ in range(3 * daemon._AT_ONCE)]
+        stuck = [call_in_daemon(released.wait, "stuck") for _ in range(3 * daemon._IDLE)]
         async with asyncio.timeout(DEADLINE_S):
             assert await call_in_daemon(lambda: 7, "short") == 7
         assert not any(call.done() for call in stuck)
     finally:
         released.set()
     assert all(await asyncio.gather(*stuck))
-    await until(lambda: threads._idle == daemon._IDLE and not threads._began)
+    await until(lambda: len(idle) >= daemon._IDLE)
 
 
 @pytest.mark.parametrize("raised", [ValueError("x"), StopIteration("x"), SystemExit("x")])
@@ -85,9 +84,7 @@ async def test_nothing_of_a_call_is_left_to_the_next() -> None:
     await until(lambda: kept() is None)
 
 
-async def test_without_threads_a_call_fails(
-    threads: daemon._DaemonThreads, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_threads_a_call_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -95,10 +92,6 @@ async def test_without_threads_a_call_fails(
         without.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start"):
             call_in_daemon(lambda: 7, "at once")
-        without.setattr(daemon, "_AT_ONCE", 0)
-        with pytest.raises(RuntimeError, match="can't start"):
-            await call_in_daemon(lambda: 7, "later")
-    assert (threads._starting, len(threads._calls)) == (0, 0)
     assert await call_in_daemon(lambda: 7, "again") == 7
 
 
